@@ -4,10 +4,10 @@
 mod blocks;
 mod shell;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process;
 
-use crate::fixture::SERVICE_TOKEN;
+use crate::fixture::{SERVICE_TOKEN, eventually};
 use crate::stack::Stack;
 use blocks::Command;
 use shell::Shell;
@@ -18,11 +18,12 @@ const RUNBOOKS: &str = "deploy/RUNBOOKS.md";
 const PATH: (&str, &str) = (BOOK, "From nothing to a secured, scaled and upgraded system");
 const FIRST_ROUND_TRIP: (&str, &str) = ("README.md", "Try it");
 const SETTINGS: (&str, &str) = (BOOK, "Settings");
+const RECOVERY: (&str, &str) = (BOOK, "Recovery");
 const EXCEPTIONS: (&str, &str) = (RUNBOOKS, "A partition is halted");
 const JARS: (&str, &str) = (BOOK, "Kafka's jars");
 
 /// Sections whose commands the tests below run, but for those in [`NOT_RUN`].
-const RUN: [(&str, &str); 5] = [PATH, FIRST_ROUND_TRIP, SETTINGS, EXCEPTIONS, JARS];
+const RUN: [(&str, &str); 6] = [PATH, FIRST_ROUND_TRIP, SETTINGS, RECOVERY, EXCEPTIONS, JARS];
 
 const GATES: &str = "the gates run these tests and checks";
 const MEASURES: &str = "measures for minutes, on a machine that does nothing else";
@@ -141,6 +142,28 @@ fn is_as_shown(line: &str, wanted: &str) -> bool {
         Some(body)
     };
     line.trim_end() == wanted || body(line).is_some_and(|line| Some(line) == body(wanted))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stack_without_its_postgres_is_recovered_from_its_log() {
+    let stack = Stack::up().await;
+    let commands = stack.client();
+    let register = json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 100 });
+    commands.post("/v1/products/cd-1/register", register).await.accepted(&["product.registered.v1"]);
+    let line = json!({ "product": "cd-1", "quantity": 2, "amount_cents": 2354 });
+    let place = json!({ "customer": "ann", "lines": [line] });
+    commands.post("/v1/orders/order-1/place", place).await.accepted(&["order.placed.v1"]);
+    let has = async |status: &str| {
+        eventually("the order is confirmed", async || {
+            let order = commands.try_get("/v1/orders/order-1").await.ok()?;
+            (order.status == 200 && order.json()["data"]["status"] == status).then_some(order.text)
+        })
+        .await
+    };
+    let before = has("confirmed").await;
+    let printed = Shell::as_built(&stack).run(&to_run(RECOVERY)).await;
+    assert!(printed[0].contains("0 records have open ones") && printed[0].contains("1 set"), "{}", printed[0]);
+    assert_eq!(has("confirmed").await, before);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use crate::autoscale::Autoscale;
 use crate::control::{self, Request};
 use crate::deploy::Deploy;
 use crate::layout::Layout;
+use crate::recover::Recover;
 use crate::renew::Renew;
 use crate::scale::Scale;
 use crate::services::Profile;
@@ -115,6 +116,8 @@ enum Command {
     Rebuild(projections::Rebuild),
     /// Copy the log of the running stack to one with more partitions, and switch to it
     Grow(grow::Grow),
+    /// Fill Postgres from the log alone after it was lost, while the stack is stopped
+    Recover(Recover),
     /// Make all readers skip an unreadable record of the log, after an operator has examined it
     Except(projections::Except),
     /// Creates the rules of a secured stack's accounts at Kafka; the start of the stack runs it
@@ -181,6 +184,7 @@ impl Command {
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),
             Self::Grow(grow) => grow.run(&layout, profile)?,
+            Self::Recover(recover) => recover.run(&layout, profile)?,
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),
             Self::KafkaRules { brokers, topics } => kafka::grant(&layout, brokers, &topics)?,
             Self::Replay(args) | Self::Sale(args) | Self::Bench(args) => return Err(load::run(args)?),

@@ -39,4 +39,5 @@ mod renew;
 mod test;
 mod projections;
 mod grow;
+mod recover;
 mod load;

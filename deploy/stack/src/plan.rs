@@ -55,6 +55,14 @@ pub(crate) fn growth(layout: &Layout, tools: &Tools, [now, grown]: [&Size; 2], p
     Ok(parts)
 }
 
+/// Returns the parts that fill the tables from the log.
+pub(crate) fn recovery(layout: &Layout, tools: &Tools, size: &Size, profile: Profile) -> Result<Vec<Part>> {
+    let mut parts = servers_of(layout, tools, &[size])?;
+    let servers: Vec<_> = parts.iter().map(|part| part.name.clone()).collect();
+    parts.extend(services::recovery(layout, tools, size, profile, &servers)?);
+    Ok(parts)
+}
+
 /// Returns the servers of a stack, for the logs of these sizes.
 fn servers_of(layout: &Layout, tools: &Tools, logs: &[&Size]) -> Result<Vec<Part>> {
     let size = logs[0];

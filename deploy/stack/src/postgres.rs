@@ -5,6 +5,7 @@ mod security;
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +24,9 @@ use crate::size::{Purpose, Size};
 pub const NAME: &str = "postgres";
 const INIT: &str = "postgres-init";
 const DATABASE: &str = "postgres-database";
+/// Stamps of the tasks that create the data.
+const INITIALIZED: &str = "postgres.initialized";
+const HAS_DATABASE: &str = "postgres.has-database";
 /// Name of the superuser and of the database.
 pub(crate) const OWNER: &str = "stampede";
 /// SIGINT requests a fast shutdown: sessions are terminated and the data is flushed.
@@ -59,6 +63,25 @@ pub(crate) fn url_of(layout: &Layout, database: &str) -> Result<String> {
     Ok(format!("{}/{database}{}", &url[..at], &url[at + own.len()..]))
 }
 
+/// Returns whether the server has data of an earlier start.
+pub(crate) fn has_data(layout: &Layout) -> bool {
+    layout.data().join(NAME).exists()
+}
+
+/// Lets the next start create the data anew.
+pub(crate) fn discard(layout: &Layout) -> Result<()> {
+    for stamp in [INITIALIZED, HAS_DATABASE] {
+        let path = layout.data().join(stamp);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Returns the parts of the server. `certificates` is that of a secured stack.
 pub(crate) fn parts(
     layout: &Layout,
@@ -80,7 +103,7 @@ pub(crate) fn parts(
     let owner_arg = format!("--username={OWNER}");
     let init_args = ["-D", dir, &owner_arg, "--auth=scram-sha-256", &password_arg, "--encoding=UTF8", "--locale=C"];
     let init = Part::task(INIT, run("initdb", &[&init_args[..], &["--no-sync"]].concat()))
-        .stamped(layout.data().join("postgres.initialized"), "");
+        .stamped(layout.data().join(INITIALIZED), "");
     if !init.is_done() {
         prepare(layout, &data, &password_file, &account)?;
     }
@@ -90,8 +113,7 @@ pub(crate) fn parts(
         Some(_) => security::logins(layout)?,
         None => format!("CREATE DATABASE {OWNER}\n"),
     });
-    let database =
-        Part::task(DATABASE, create).stamped(layout.data().join("postgres.has-database"), "").needing([INIT]);
+    let database = Part::task(DATABASE, create).stamped(layout.data().join(HAS_DATABASE), "").needing([INIT]);
 
     let mut settings = settings(layout.ports.postgres(), purpose);
     if let Some(certificates) = certificates {

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::accounts::Account;
 use crate::certificates;
 use crate::layout::{Layout, MAX_INSTANCES, STAFF_TOKEN, root};
-use crate::part::{Launch, OnDeath, Part, Role, Stop, Tier};
+use crate::part::{Launch, OnDeath, Output, Part, Role, Stop, Tier};
 use crate::probe::Probe;
+use crate::provision::Tools;
 use crate::size::Size;
 use crate::{accounts, cores, kafka, postgres, redis, up};
 
@@ -75,6 +76,7 @@ const TOPIC: &str = "create-topic";
 const EXCEPTION_KEY: &str = "exception-key";
 const TABLES: &str = "migrate";
 const SETTINGS: &str = "settings";
+const RECOVER: &str = "recover";
 /// File with the token of the internal listeners.
 const TOKEN: &str = "service-token";
 /// Stop signal of a service, and a grace period longer than the 10 s that a service allows for its own shutdown.
@@ -160,6 +162,28 @@ pub(crate) fn parts(layout: &Layout, size: &Size, profile: Profile) -> Result<Ve
         parts.extend(instances.collect::<Result<Vec<_>>>()?);
     }
     Ok(parts)
+}
+
+/// Returns the tasks that fill the tables from the log, once the servers are up.
+pub(crate) fn recovery(
+    layout: &Layout,
+    tools: &Tools,
+    size: &Size,
+    profile: Profile,
+    servers: &[String],
+) -> Result<Vec<Part>> {
+    const DATABASE: &str = "create-database";
+    let (binaries, common) = (binaries(profile)?, Common::of(layout, size)?);
+    let build = (!size.as_built).then(|| build(profile));
+    let built = build.as_ref().map(|_| BUILD);
+    let database = Part::task(DATABASE, postgres::creation(layout, &tools.postgres.join("psql"), size)?);
+    let tables = migrate(&binaries, &common).needing(built).needing([DATABASE]);
+    let window = size.payment_window_secs.to_string();
+    let mut launch = projector_tool_of(&binaries, layout, size, &["recover"])?.env("PAYMENT_WINDOW_SECS", window);
+    launch.output = Output::Caller;
+    let recover = Part::task(RECOVER, launch).needing([SETTINGS]);
+    let tasks = [database.needing(servers), tables, settings(&binaries, &common, size), recover.needing(servers)];
+    Ok(build.into_iter().chain(tasks).collect())
 }
 
 /// Returns the part of one instance of a service, with the program of this name in the folder `binaries`.

@@ -38,6 +38,7 @@ impl Shell {
             "[ \"$1\" = stack ] || exit 1\nshift\n\
              case \"$1 $2\" in\n\
              up*) shift; set -- up --as-built \"$@\";;\n\
+             recover*) shift; set -- recover --as-built \"$@\";;\n\
              'deploy HEAD') set -- deploy '{built}';;\n\
              esac\n\
              CARGO=true exec '{stack_program}' --profile dev {} \"$@\"",
