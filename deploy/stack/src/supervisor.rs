@@ -158,6 +158,7 @@ impl Supervisor {
                 }
                 if self.is_brief {
                     self.begin_stop();
+                    continue;
                 }
             }
             if self.phase == Phase::Stopping && self.members.iter().all(|member| !member.runs()) {
