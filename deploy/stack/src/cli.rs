@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Error, Result};
 use clap::{Args, Parser, Subcommand};
 
+use crate::archive::{Archive, Restore};
 use crate::autoscale::Autoscale;
 use crate::control::{self, Request};
 use crate::deploy::Deploy;
@@ -118,6 +119,10 @@ enum Command {
     Grow(grow::Grow),
     /// Fill Postgres from the log alone after it was lost, while the stack is stopped
     Recover(Recover),
+    /// Copy the log of the running stack to a folder, and what it gets, until Ctrl-C
+    Archive(Archive),
+    /// Write an archived log to the Kafka of a stack that is stopped and has no log; `up` starts the services on it
+    Restore(Restore),
     /// Make all readers skip an unreadable record of the log, after an operator has examined it
     Except(projections::Except),
     /// Creates the rules of a secured stack's accounts at Kafka; the start of the stack runs it
@@ -183,6 +188,8 @@ impl Command {
             Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),
+            Self::Archive(archive) => return Err(archive.run(&layout, profile)?),
+            Self::Restore(restore) => return restore.run(&layout, profile),
             Self::Grow(grow) => grow.run(&layout, profile)?,
             Self::Recover(recover) => recover.run(&layout, profile)?,
             Self::Rebuild(rebuild) => return Err(rebuild.run(&layout, profile)?),

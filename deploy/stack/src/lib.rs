@@ -40,4 +40,5 @@ mod test;
 mod projections;
 mod grow;
 mod recover;
+mod archive;
 mod load;

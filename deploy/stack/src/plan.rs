@@ -1,5 +1,7 @@
 //! Plans a stack: its parts, in the order in which they are shown.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::accounts::Secured;
@@ -60,6 +62,19 @@ pub(crate) fn recovery(layout: &Layout, tools: &Tools, size: &Size, profile: Pro
     let mut parts = servers_of(layout, tools, &[size])?;
     let servers: Vec<_> = parts.iter().map(|part| part.name.clone()).collect();
     parts.extend(services::recovery(layout, tools, size, profile, &servers)?);
+    Ok(parts)
+}
+
+/// Returns the parts that write an archive to the topics of a stack.
+pub(crate) fn restore(
+    layout: &Layout,
+    tools: &Tools,
+    size: &Size,
+    profile: Profile,
+    folder: &Path,
+) -> Result<Vec<Part>> {
+    let mut parts = servers_of(layout, tools, &[size])?;
+    parts.extend(services::restore(layout, size, profile, folder)?);
     Ok(parts)
 }
 

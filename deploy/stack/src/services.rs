@@ -1,6 +1,7 @@
 //! Builds, prepares and starts the services of this workspace.
 
 mod grow_tools;
+mod archive_tools;
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -21,6 +22,7 @@ use crate::provision::Tools;
 use crate::size::Size;
 use crate::{accounts, cores, kafka, postgres, redis, up};
 
+pub(crate) use archive_tools::{archive_tool, restore};
 pub(crate) use grow_tools::GrowTools;
 
 pub const PACKAGES: [&str; 3] = ["command-api", "projector", "query-api"];

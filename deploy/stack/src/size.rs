@@ -89,6 +89,12 @@ impl Wanted {
     pub fn one_of_each() -> Self {
         Self { command_apis: 1, query_apis: 1, projectors: 1, ..Self::default() }
     }
+
+    /// Returns the request for a log with this number of partitions.
+    #[must_use]
+    pub(crate) fn for_log(self, partitions: u16) -> Self {
+        Self { partitions: Some(partitions), ..self }
+    }
 }
 
 impl Default for Wanted {
