@@ -48,6 +48,7 @@ mod growing;
 mod recovery;
 mod parked;
 mod outages;
+mod measurements;
 mod query_tier;
 mod replica;
 mod adding;
