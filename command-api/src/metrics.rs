@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use chassis::telemetry::Telemetry;
+use chassis::telemetry::{Telemetry, process};
 use domain::MAX_STATE_BYTES;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram};
@@ -114,6 +114,7 @@ pub(crate) enum Appended {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry) -> Self {
+        process::observe(telemetry);
         let counter = |name, labels, what| telemetry.counter(name, labels, what);
         let gauge = |name, labels, what| telemetry.gauge(name, labels, what);
         let seconds = |name, what| telemetry.latency_histogram(name, what);

@@ -43,7 +43,7 @@ FOREIGN = {
 
 def series():
     """Returns the labels of each series that the services have."""
-    rows = re.findall(r"^\| `(stampede_\w+)` \| (\w+) \| ([^|]*) \|", (DEPLOY / "METRICS.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `((?:stampede|process)_\w+)` \| (\w+) \| ([^|]*) \|", (DEPLOY / "METRICS.md").read_text(), re.MULTILINE)
     known = {}
     for name, kind, labels in rows:
         for suffix in ("_bucket", "_sum", "_count") if kind == "histogram" else ("",):
@@ -59,7 +59,7 @@ def sections():
 
 
 def faults_of_expression(name, expression, known, recorded):
-    for metric, selector in re.findall(r"\b(stampede_\w+)(?:\{([^}]*)\})?", expression):
+    for metric, selector in re.findall(r"\b((?:stampede|process)_\w+)(?:\{([^}]*)\})?", expression):
         if metric not in known:
             yield f"{name}: no service has the metric {metric}"
             continue

@@ -50,6 +50,8 @@ DASHBOARDS = {
         "Now": [
             ("Alerts that fire", "table", {"": 'sort_desc(ALERTS{alertstate="firing"})'}),
             ("Instances that answer", "short", {"{{job}}": "sum by (job) (up)"}),
+            ("Processors busy", "short", {"{{instance}}": "sum by (instance) (rate(process_cpu_seconds_total[1m]))"}),
+            ("Memory", "bytes", {"{{instance}}": "sum by (instance) (process_resident_memory_bytes)"}),
             ("Partitions without an owner", "short", {
                 "": "count(group by (partition) (stampede_mailbox_depth)) - sum(max by (partition) (stampede_partition_owned))",
             }),

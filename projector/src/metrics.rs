@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chassis::clock::now_ms;
-use chassis::telemetry::Telemetry;
+use chassis::telemetry::{Telemetry, process};
 use domain::TimeMs;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
@@ -66,6 +66,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry) -> Self {
+        process::observe(telemetry);
         let counter = |name, labels, description| telemetry.counter(name, labels, description);
         let gauge = |name, labels, description| telemetry.gauge(name, labels, description);
         Self {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chassis::telemetry::Telemetry;
+use chassis::telemetry::{Telemetry, process};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use schemas::feeds::FeedId;
@@ -40,6 +40,7 @@ pub(crate) enum Origin {
 
 impl Metrics {
     pub(crate) fn new(telemetry: &Telemetry, positions: &Arc<Positions>) -> Self {
+        process::observe(telemetry);
         observe(telemetry, positions);
         Self {
             queries: telemetry.counter("stampede_queries", &["route", "status"], "Queries answered."),

@@ -2,6 +2,8 @@
 
 mod filter;
 
+pub mod process;
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -204,6 +206,24 @@ impl Telemetry {
         meter.u64_observable_counter(name).with_description(description).with_callback(observe).build();
     }
 
+    /// Creates a counter of durations, whose value `observe` returns when it is read. Its name in Prometheus is
+    /// `<name>_seconds_total`.
+    pub fn observed_seconds_counter(
+        &self,
+        name: &'static str,
+        description: &'static str,
+        observe: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) {
+        let meter = self.meter(format!("{name}_seconds_total"), "counter", &[], description);
+        let counter = meter.f64_observable_counter(name).with_unit("s").with_description(description);
+        let callback = move |counter: &dyn AsyncInstrument<f64>| {
+            if let Some(value) = observe() {
+                counter.observe(value, &[]);
+            }
+        };
+        counter.with_callback(callback).build();
+    }
+
     pub fn gauge(&self, name: &'static str, labels: Labels, description: &'static str) -> Gauge<u64> {
         let meter = self.meter(name.to_owned(), "gauge", labels, description);
         meter.u64_gauge(name).with_description(description).build()
@@ -284,6 +304,7 @@ mod tests {
         telemetry.seconds_gauge("e", &[], "").record(1.0, &[]);
         telemetry.observed_seconds_gauge("f", &[], "", |gauge| gauge.observe(1.0, &[]));
         telemetry.latency_histogram("g", "").record(1.0, &[]);
+        telemetry.observed_seconds_counter("h", "", || Some(1.0));
         let text = telemetry.render().unwrap();
         let shown: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let listed: Vec<_> =
