@@ -34,6 +34,8 @@ const HANDS_OVER_WITHIN: Duration = Duration::from_secs(4);
 pub(crate) struct Engines {
     pub(crate) dispatcher: Arc<Dispatcher>,
     pub(crate) engines: Tasks,
+    /// Indexed by partition.
+    pub(crate) mailboxes: Arc<[Mailbox]>,
     /// Statuses of the engines, indexed by partition.
     pub(crate) statuses: Vec<watch::Receiver<Status>>,
     pub(crate) assignment: watch::Receiver<Assignment>,
@@ -91,12 +93,20 @@ impl Engines {
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
         metrics.observe(&mailboxes, config.state_max_bytes);
         let EngineParts { own_url, directory, links, producers, .. } = parts;
-        let dispatcher =
-            Dispatcher::new(mailboxes, own_url, directory, links.clone(), config.window, clock.clone(), metrics);
+        let dispatcher = Dispatcher::new(
+            mailboxes.clone(),
+            own_url,
+            directory,
+            links.clone(),
+            config.window,
+            clock.clone(),
+            metrics,
+        );
         Ok(Self {
             wrong_tables,
             dispatcher: Arc::new(dispatcher),
             engines,
+            mailboxes,
             statuses,
             assignment,
             log_reader,

@@ -26,6 +26,7 @@ mod engines;
 mod mailbox;
 mod engine;
 mod exceptions;
+mod report;
 pub mod grow;
 pub mod archive;
 pub mod partition;
@@ -62,6 +63,7 @@ use kafka::topic;
 use mailbox::Status;
 use metrics::Metrics;
 use partition::Role;
+use report::Watched;
 
 const KAFKA_RETRY: Duration = Duration::from_millis(250);
 
@@ -132,18 +134,20 @@ impl App {
     async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let (config, kafka_ready) = (self.config, self.kafka_ready);
         tracing::info!(http.addr = %self.http.local_addr()?, internal.addr = %self.internal.local_addr()?, admin.addr = %self.admin.local_addr(), "listening");
+        let watched = Arc::new(Watched::default());
         let internal_url = match config.internal_url.clone() {
             Some(url) => url,
             None => format!("{}://{}", self.scheme, self.internal.local_addr()?).parse()?,
         };
         let (log_sender, log) = watch::channel(None);
+        let mut servers = Tasks::new();
+        watched.report(&config, &self.admin, self.readiness, &mut servers, &shutdown)?;
         let admin = self.admin.merge(http::admin::routes(log.clone())).serve(shutdown.clone())?;
         let state =
             |staff| Arc::new(HttpState::new(log.clone(), self.metrics.clone(), config.service_token.clone(), staff));
         let public = state(StaffRule::of(self.http.local_addr()?, config.staff_token.clone()));
         let border = http::border(config.cors_origins.clone(), public.clone());
         let limits = Limits::new(config.grace);
-        let mut servers = Tasks::new();
         let servers_shutdown = Shutdown::new();
         servers.spawn("http", serve(self.http, http::public(public), border, limits, servers_shutdown.clone()));
         servers.spawn(
@@ -164,19 +168,23 @@ impl App {
             return Ok(());
         };
         let (kafka, topic) = (&config.kafka, &config.topic);
-        let (expected, told) = (topic.clone(), self.metrics.clone());
+        let (expected, told, also_told) = (topic.clone(), self.metrics.clone(), watched.clone());
         let judge = move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
         let watch = kafka.clone().watch_topic(
             topic.name.clone(),
             judge,
-            move |differs| told.topic_differs(differs),
+            move |differs| {
+                told.topic_differs(differs);
+                also_told.topic_differs(differs);
+            },
             shutdown.clone(),
         );
         servers.spawn("topic", watch);
         let (clock, watching) = Clock::start(kafka, topic, self.metrics.clone(), self.clock_ready, shutdown.clone())?;
         servers.spawn("clock", watching);
         let mut ownership = Engines::start(&config, partitions, log_reader, &internal_url, self.metrics, clock)?;
-        let Engines { log_reader, dispatcher, statuses, assignment, .. } = &ownership;
+        let Engines { log_reader, dispatcher, mailboxes, statuses, assignment, .. } = &ownership;
+        watched.engines_started(mailboxes);
         let learn = learn_log_id(log_reader.clone(), dispatcher.clone(), log_sender, kafka_ready, shutdown.clone());
         servers.spawn("log id", learn);
         let roles = watch_roles(statuses.clone(), assignment.clone(), self.partitions_ready, shutdown.clone());

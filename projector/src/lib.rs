@@ -14,6 +14,7 @@
 pub mod config;
 mod admin;
 mod metrics;
+mod report;
 mod projector;
 mod other_folds;
 mod log_reader;
@@ -38,6 +39,7 @@ pub mod bench;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use chassis::admin::AdminServer;
 use chassis::kafka::group::{Group, Losses};
@@ -65,7 +67,11 @@ use reactor::retries::Retries;
 use reactor::unconfirmed::Unconfirmed;
 use reactor::{CommandClient, PartitionQueues, Reactor, WeakQueues};
 use redis::{Cache, fitness};
+use report::Watched;
 use stops::Stops;
+
+/// Time limit for removing the instance's report at its end.
+const REPORTING_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A projector whose admin listener is bound and which does not fold yet.
 pub struct App {
@@ -119,8 +125,10 @@ impl App {
     }
 
     async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, admin, readiness: _, ready, reactor_ready, commands, queues, metrics } = self;
+        let Self { config, admin, readiness, ready, reactor_ready, commands, queues, metrics } = self;
         tracing::info!(admin.addr = %admin.local_addr(), "listening");
+        let (watched, mut reporting) = (Arc::new(Watched::default()), Tasks::new());
+        watched.report(&config, &admin, readiness, &mut reporting, &shutdown)?;
         let admin = admin.serve(shutdown.clone())?;
         let (kafka, topic) = (&config.kafka, &config.topic);
         let judge = |is: &TopicFacts| topic.differences(is.partitions, is.replication, |name| is.setting(name));
@@ -132,16 +140,19 @@ impl App {
             let judge = |is: &TopicFacts| coordination_topic_differences(is.partitions, partitions);
             kafka.await_topic(&coordination_topic(&topic.name), judge, &ready.log, &shutdown).await?;
             settings::agree(&config, partitions, &ready.postgres, &shutdown).await?;
-            let (expected, told) = (topic.clone(), metrics.clone());
+            let (expected, told, also_told) = (topic.clone(), metrics.clone(), watched.clone());
             let judge =
                 move |is: &TopicFacts| expected.differences(is.partitions, is.replication, |name| is.setting(name));
-            let tell = move |differs| told.topic_differs(differs);
+            let tell = move |differs| {
+                told.topic_differs(differs);
+                also_told.topic_differs(differs);
+            };
             tasks.spawn("topic", kafka.clone().watch_topic(topic.name.clone(), judge, tell, end.clone()));
             let to_commands =
                 commands.map(|commands| PartitionQueues::start(commands, partitions, metrics.clone(), &mut tasks));
             // This is the only place that sets it, so it cannot fail.
             let _ = to_commands.as_ref().map(|to_commands| queues.set(to_commands.weak()));
-            let mut runtime = Runtime { tasks: &mut tasks, shutdown: &end };
+            let mut runtime = Runtime { tasks: &mut tasks, watched: &watched, shutdown: &end };
             let reactors = start_reactor(&config, partitions, &metrics, to_commands, reactor_ready, &mut runtime)?;
             let grace = config.grace;
             let projectors = start_projector(config, partitions, metrics, ready, &mut runtime)?;
@@ -158,6 +169,7 @@ impl App {
             end.trigger();
             tasks.drain(grace).await?;
         }
+        reporting.drain(REPORTING_ENDS_WITHIN).await?;
         admin.stop().await;
         Ok(())
     }
@@ -166,6 +178,7 @@ impl App {
 /// The tasks of this process, and the request to end them.
 struct Runtime<'a> {
     tasks: &'a mut Tasks,
+    watched: &'a Arc<Watched>,
     shutdown: &'a Shutdown,
 }
 
@@ -175,7 +188,7 @@ fn start_projector(
     partitions: u32,
     metrics: Arc<Metrics>,
     ready: Ready,
-    Runtime { tasks, shutdown }: &mut Runtime<'_>,
+    Runtime { tasks, watched, shutdown }: &mut Runtime<'_>,
 ) -> anyhow::Result<Option<Group>> {
     if config.feeds.is_empty() {
         [ready.log, ready.postgres, ready.redis, ready.redis_settings].iter().for_each(Condition::ready);
@@ -192,7 +205,7 @@ fn start_projector(
     tasks.spawn("redis-settings", fitness::watch(redis, ready.redis_settings.clone(), shutdown.clone()));
     let notice = Notice::new(metrics.clone());
     let (cache_failure, failure) = (None, None);
-    let (commit_size, stops) = (CommitSize::default(), Stops::new("views", metrics.clone()));
+    let (commit_size, stops) = (CommitSize::default(), Stops::new("views", metrics.clone(), watched.clone()));
     let projector = Projector {
         config,
         partitions,
@@ -217,7 +230,7 @@ fn start_reactor(
     metrics: &Arc<Metrics>,
     queues: Option<PartitionQueues>,
     ready: Condition,
-    Runtime { tasks, shutdown }: &mut Runtime<'_>,
+    Runtime { tasks, watched, shutdown }: &mut Runtime<'_>,
 ) -> anyhow::Result<Option<Group>> {
     let Some(queues) = queues else {
         ready.ready();
@@ -243,7 +256,7 @@ fn start_reactor(
     let payment_window = config.payment_window;
     let retries = Retries { postgres: config.postgres.clone(), queues: queues.clone(), payment_window };
     let (config, metrics) = (config.clone(), metrics.clone());
-    let stops = Stops::new("reactor", metrics.clone());
+    let stops = Stops::new("reactor", metrics.clone(), watched.clone());
     let reactor = Reactor { config, partitions, queues, metrics, ready, assignment, stops };
     tasks.spawn("reactor", reactor.run(shutdown.clone()));
     tasks.spawn("deadlines", deadlines.fire(shutdown.clone()));

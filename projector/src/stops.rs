@@ -10,6 +10,7 @@ use schemas::topic;
 use crate::config::Config;
 use crate::log_reader::{Batch, Blame};
 use crate::metrics::Metrics;
+use crate::report::Watched;
 
 /// The halted partitions of one reader, with the reasons.
 #[derive(Debug)]
@@ -17,12 +18,13 @@ pub(crate) struct Stops {
     /// The metric's `reader` label.
     reader: &'static str,
     metrics: Arc<Metrics>,
+    watched: Arc<Watched>,
     all: BTreeMap<u32, (Blame, String)>,
 }
 
 impl Stops {
-    pub(crate) fn new(reader: &'static str, metrics: Arc<Metrics>) -> Self {
-        Self { reader, metrics, all: BTreeMap::new() }
+    pub(crate) fn new(reader: &'static str, metrics: Arc<Metrics>, watched: Arc<Watched>) -> Self {
+        Self { reader, metrics, watched, all: BTreeMap::new() }
     }
 
     /// Halts a partition. Returns false if no partition is to blame, or if it was already halted there and failed
@@ -43,6 +45,7 @@ impl Stops {
             "halted: the partition's log cannot be read any further; other partitions are read"
         );
         self.metrics.halted(reader, partition, true);
+        self.watched.halted(reader, partition, Some(reason.clone()));
         self.all.insert(partition, (blame, reason));
         true
     }
@@ -57,6 +60,7 @@ impl Stops {
             let stays = share.contains(partition) && !is_passed;
             if !stays {
                 self.metrics.halted(self.reader, *partition, false);
+                self.watched.halted(self.reader, *partition, None);
             }
             stays
         });
@@ -124,7 +128,7 @@ mod tests {
         let config = Config::from_env(&told.collect::<Env>()).unwrap();
         let share = BTreeSet::from([0, 1, 2]);
         let metrics = Arc::new(Metrics::new(&Telemetry::new("projector").unwrap()));
-        let mut stops = Stops::new("views", metrics);
+        let mut stops = Stops::new("views", metrics, Arc::default());
         let Err(error) = Records::of(&batch(), &config.exceptions) else { panic!("the stray was decoded") };
         let stray = error.blame().unwrap().stray.unwrap();
         assert!(stops.stop(error.blame(), &error), "the partition was not halted");

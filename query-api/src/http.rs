@@ -10,6 +10,7 @@ mod parameters;
 mod problems;
 mod rows;
 mod views;
+pub(crate) mod status;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +32,7 @@ use schemas::views::Natural;
 use caching::Asker;
 
 use crate::reads::Reads;
+use crate::status::Latest;
 
 /// Returns the border of the client listener, which also answers requests for unknown paths and methods.
 pub(crate) fn border(origins: Origins) -> Border {
@@ -39,8 +41,9 @@ pub(crate) fn border(origins: Origins) -> Border {
 }
 
 /// Builds the routes. `public_url` is the URL at which clients reach the system, without a trailing slash.
-pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>) -> Router {
+pub(crate) fn router(reads: Arc<Reads>, public_url: Arc<str>, latest: Latest) -> Router {
     let mut router = Router::new()
+        .route("/v1/status", get(status::public).layer(Extension(latest)))
         .route("/v1/views", get(views::list))
         .route("/v1/views/{view}", get(rows::page_by_name))
         .route("/v1/views/{view}/{key}", get(rows::row_by_name));

@@ -16,6 +16,7 @@ mod row;
 mod limiter;
 mod single_flight;
 mod positions;
+mod status;
 mod redis;
 pub mod postgres;
 
@@ -112,17 +113,18 @@ impl App {
     }
 
     async fn serve(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self { config, http, admin, readiness: _, log_seen, redis_seen, reads } = self;
+        let Self { config, http, admin, readiness, log_seen, redis_seen, reads } = self;
         tracing::info!(http.addr = %http.local_addr()?, admin.addr = %admin.local_addr(), "listening");
-        let admin = admin.serve(shutdown.clone())?;
         let mut tasks = Tasks::new();
+        let latest = status::start(&config.postgres, admin.local_addr(), &reads, &readiness, &mut tasks, &shutdown)?;
+        let admin = admin.merge(http::status::of_admin(latest.clone())).serve(shutdown.clone())?;
         // Requests in flight may wait for the views, so these are tracked until the last one has been answered.
         let answered = Shutdown::new();
         tasks.spawn("positions", follow(reads.clone(), log_seen, redis_seen, answered.clone()));
         let (wrong, mut wrong_settings) = watch::channel(None);
         let told = Settings::default().with(settings::REDIS_PREFIX, config.redis_prefix);
         tasks.spawn("settings", compare_settings(reads.clone(), told, wrong, shutdown.clone()));
-        let router = http::router(reads, config.public_url.into());
+        let router = http::router(reads, config.public_url.into(), latest);
         let border = http::border(config.cors_origins);
         let limits = chassis::http::Limits::new(config.grace);
         let serving = chassis::http::serve(http, router, border, limits, shutdown.clone());

@@ -354,6 +354,11 @@ impl Positions {
         self.wake(At::Cache, moved.into_iter().collect());
     }
 
+    /// Returns whether the positions of Redis are known, so that it may answer.
+    pub(crate) fn knows_cache(&self) -> bool {
+        self.read().cache.is_some()
+    }
+
     pub(crate) fn lose_cache(&self) {
         self.write().cache = None;
     }

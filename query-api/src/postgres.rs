@@ -7,6 +7,7 @@
 
 mod server;
 mod replicas;
+pub(crate) mod instances;
 
 use chassis::postgres::{PostgresError, PostgresSettings};
 use schemas::aggregate::{AggregateId, type_name};

@@ -28,6 +28,7 @@ pub mod problem;
 pub mod snapshots;
 pub mod tables;
 pub mod settings;
+pub mod status;
 pub mod views;
 pub mod feeds;
 pub mod cache;

@@ -35,6 +35,7 @@ pub const MIGRATIONS: &[(&str, &str)] = &[
     ("V24__retries", include_str!("../sql/V24__retries.sql")),
     ("V25__roles", include_str!("../sql/V25__roles.sql")),
     ("V26__former_logs", include_str!("../sql/V26__former_logs.sql")),
+    ("V27__instances", include_str!("../sql/V27__instances.sql")),
 ];
 
 /// Returns the hash under which the tables index a used idempotency key. A match is not proof; the record has the

@@ -49,6 +49,7 @@ mod recovery;
 mod parked;
 mod outages;
 mod measurements;
+mod status;
 mod query_tier;
 mod replica;
 mod adding;

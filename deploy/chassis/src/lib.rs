@@ -35,5 +35,6 @@ pub mod prefer;
 pub mod document;
 pub mod kafka;
 pub mod postgres;
+pub mod instance;
 pub mod redis;
 pub mod reference;

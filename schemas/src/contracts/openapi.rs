@@ -4,6 +4,7 @@
 mod commands;
 mod queries;
 mod documents;
+mod status;
 mod components;
 
 use serde_json::{Map, Value, json};
@@ -23,7 +24,8 @@ const ABOUT: &str = "Commands are decided by the write tier and stored in a log;
 /// Returns the OpenAPI document of everything that the edge serves.
 pub fn document() -> Value {
     let mut paths = Map::new();
-    for (path, method, operation) in [commands::operations(), queries::operations(), documents::operations()].concat() {
+    let operations = [commands::operations(), queries::operations(), status::operations(), documents::operations()];
+    for (path, method, operation) in operations.concat() {
         let item = paths.entry(path).or_insert_with(|| json!({}));
         item[method] = operation;
     }
@@ -79,7 +81,7 @@ fn tags() -> Vec<Value> {
     let others = [
         ("views", "Rows and lists of every view."),
         ("batch", "Many commands in one request."),
-        ("documents", "Descriptions of the API."),
+        ("documents", "Descriptions of the API, and the status of the system."),
     ];
     own.chain(others.map(|(name, words)| tag(name, words))).collect()
 }
