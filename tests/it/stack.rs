@@ -302,6 +302,7 @@ async fn what_was_stored_is_there_after_down_and_up_and_a_second_up_is_refused()
     stack.client().post("/v1/products/cd/register", registered).await.accepted(&["product.registered.v1"]);
     let second = stack.command(&["up", "--as-built"]).output().await.unwrap();
     assert!(!second.status.success() && text(&second).contains("already running"), "{}", text(&second));
+    a_report_has_the_facts_and_nothing_of_anybody(&stack).await;
     let pids: Vec<u64> = stack.status().await["processes"]
         .as_array()
         .unwrap()
@@ -315,6 +316,63 @@ async fn what_was_stored_is_there_after_down_and_up_and_a_second_up_is_refused()
     stack.tell(&UP).await;
     let answer = stack.client().post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
     assert_eq!(answer.accepted(&["product.restocked.v1"]).header("etag"), Some("\"2\""));
+}
+
+/// Asserts that a report of a fault has the facts, and neither secrets nor names of customers, in any of its files.
+async fn a_report_has_the_facts_and_nothing_of_anybody(stack: &Stack) {
+    let lines = json!([{ "product": "none", "quantity": 1, "amount_cents": 1 }]);
+    let order = json!({ "customer": "planted-customer", "lines": lines });
+    let token = stack.client().post("/v1/orders/planted-order/place", order).await.token();
+    let asked =
+        [("x-request-id", "planted-request"), ("user-agent", "planted-agent"), ("consistency-token", token.as_str())];
+    // Each leaves lines in the logs.
+    stack.client().get_with("/v1/customers/planted-customer?after=planted-query", &asked).await;
+    let admin = stack.admin_client("projector-1").await;
+    admin.post("/parked/order/customer/planted-customer/retry", json!({})).await;
+    eventually("the access log has the query", async || {
+        stack.text_of_log("access").contains("planted-customer").then_some(())
+    })
+    .await;
+    let file = stack.state.join("report.tar.gz");
+    stack.tell(&["report", file.to_str().unwrap()]).await;
+    let folder = stack.state.join("unpacked");
+    std::fs::create_dir(&folder).unwrap();
+    let unpack = Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(&folder).status().await;
+    assert!(unpack.unwrap().success());
+    let (mut folders, mut texts) = (vec![folder], std::collections::BTreeMap::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                texts.insert(entry.path(), std::fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+    let secret = |name: &str| std::fs::read_to_string(stack.state.join(name)).unwrap().trim().to_owned();
+    for secret in ["planted", &secret("service-token"), &secret("postgres-password")] {
+        for (path, text) in &texts {
+            assert!(!text.contains(secret), "{} has {secret}", path.display());
+        }
+    }
+    for (name, fact) in [
+        ("processes.json", "\"query-api-1\""),
+        ("machine.txt", "system: Linux"),
+        ("postgres.txt", "journal_tail"),
+        ("kafka.txt", "PartitionCount"),
+        ("query-api-1/settings.txt", "POSTGRES_CONNECTIONS=16"),
+        ("query-api-1/status.json", "\"instances\""),
+        ("command-api-1/metrics.txt", "stampede_commands_total"),
+        ("projector-1/build.json", "\"rustc\""),
+        ("logs/access.log", "/v1/customers/*"),
+        ("logs/projector-1.log", "admin action"),
+    ] {
+        let found = texts
+            .iter()
+            .find(|(path, _)| path.ends_with(name))
+            .unwrap_or_else(|| panic!("no {name}: {:?}", texts.keys()));
+        assert!(found.1.contains(fact), "{name} lacks {fact}: {}", found.1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,20 +12,25 @@ use crate::exit;
 
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum size of an answer that is read.
-const MAX_ANSWER: u64 = 4096;
+const MAX_ANSWER: u64 = 1024 * 1024;
 
-/// Fails unless the admin listener at `ADMIN_ADDR` answers 200 to `GET /livez`, or to the path that the argument names.
+/// Fails unless the admin listener at `ADMIN_ADDR` answers 200 to `GET /livez`, or to the path that the argument names,
+/// whose answer it prints.
 pub fn run(env: &Env, mut args: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let address: SocketAddr = env.required("ADMIN_ADDR")?;
     if !address.ip().is_loopback() && env.optional::<PathBuf>("TLS_CERT_FILE")?.is_some() {
         bail!("the admin listener uses TLS because {address} is not on loopback; probe it by HTTPS");
     }
     let address = reachable(address);
-    let path = args.next().unwrap_or_else(|| "/livez".to_owned());
+    let named = args.next();
+    let path = named.as_deref().unwrap_or("/livez");
     exit::no_arguments(args)?;
-    let answer = get(address, &path).with_context(|| format!("{address} does not answer"))?;
+    let answer = get(address, path).with_context(|| format!("{address} does not answer"))?;
     if answer.split(' ').nth(1) != Some("200") {
         bail!("GET {path} answered {}", answer.trim());
+    }
+    if let (Some(_), Some((_, body))) = (&named, answer.split_once("\r\n\r\n")) {
+        io::stdout().write_all(body.as_bytes())?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::deploy::Deploy;
 use crate::layout::Layout;
 use crate::recover::Recover;
 use crate::renew::Renew;
+use crate::report::Report;
 use crate::scale::Scale;
 use crate::services::Profile;
 use crate::size::Wanted;
@@ -111,6 +112,8 @@ enum Command {
     Replay(load::Args),
     /// Simulate a flash sale on the running stack (buyers, watchers, payments), then check the results against the log
     Sale(load::Args),
+    /// Pack versions, settings, status, logs, metrics and sizes into one file, without personal data and secrets
+    Report(Report),
     /// Compare every checkpoint and a sample of rows with the whole log; exits with 1 if anything differs
     Audit(projections::Audit),
     /// Rebuild views from the whole log, compare them with the live ones and swap them in, without downtime
@@ -186,6 +189,7 @@ impl Command {
             }
             Self::Deploy(deploy) => deploy.run(&layout, profile)?,
             Self::Test { filter, scope } => return test::run(&layout, options.base_port, filter, &scope),
+            Self::Report(report) => report.run(&layout)?,
             Self::Audit(audit) => return Err(audit.run(&layout, profile)?),
             Self::Except(except) => return Err(except.run(&layout, profile)?),
             Self::Archive(archive) => return Err(archive.run(&layout, profile)?),

@@ -124,6 +124,16 @@ pub(crate) fn change_password(
     Ok(java(tools, &libs(&content()?), &flags, &format!("@{}", text(&file)), &[]))
 }
 
+/// Returns the launch that lists the topics of the services with their settings.
+pub(crate) fn topics(layout: &Layout, tools: &Tools, size: &Size) -> Result<Launch> {
+    let brokers = bootstrap(layout.ports, size.brokers);
+    let mut args = vec!["--bootstrap-server", &brokers, "--describe", "--exclude-internal"];
+    let own = size.secure.then(|| security::of_tools(layout)).transpose()?;
+    args.extend(own.iter().flat_map(|own| ["--command-config", text(own)]));
+    let flags = ["-Xmx128m", "-Xshare:auto", FAST_START];
+    Ok(java(tools, &libs(&content()?), &flags, "org.apache.kafka.tools.TopicCommand", &args))
+}
+
 /// Returns what determines the jars.
 fn content() -> Result<String> {
     let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()));

@@ -38,6 +38,7 @@ pub mod up;
 mod renew;
 mod test;
 mod projections;
+mod report;
 mod grow;
 mod recover;
 mod archive;

@@ -70,7 +70,7 @@ pub fn rotate(layout: &Layout) {
     }
 }
 
-fn names(layout: &Layout) -> Vec<String> {
+pub(crate) fn names(layout: &Layout) -> Vec<String> {
     let files = fs::read_dir(layout.logs()).into_iter().flatten().flatten();
     let mut names: Vec<_> =
         files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".log")?.to_owned())).collect();
@@ -78,7 +78,7 @@ fn names(layout: &Layout) -> Vec<String> {
     names
 }
 
-fn tail(path: &Path, lines: usize) -> io::Result<(String, u64)> {
+pub(crate) fn tail(path: &Path, lines: usize) -> io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let start = file.seek(SeekFrom::Start(length.saturating_sub(END_BYTES)))?;

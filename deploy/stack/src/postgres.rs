@@ -56,6 +56,20 @@ pub(crate) fn creation(layout: &Layout, psql: &Path, size: &Size) -> Result<Laun
     Ok(create)
 }
 
+/// Returns the launch that prints the server's settings, and the sizes of the tables but nothing of their rows.
+pub(crate) fn sizes(layout: &Layout, tools: &Tools, size: &Size) -> Result<Launch> {
+    let (database, port) = (size.database(), layout.ports.postgres().to_string());
+    let args = ["-X", "-q", "-h", "127.0.0.1", "-p", &port, "-U", OWNER, "-d", &database];
+    let mut launch = Launch::new(tools.postgres.join("psql"), args);
+    launch = launch.env("PGPASSWORD", layout.secret("postgres-password")?);
+    if size.secure {
+        let authority = authority(&layout.certificates());
+        launch = launch.env("PGSSLMODE", "verify-full").env("PGSSLROOTCERT", authority.to_string_lossy());
+    }
+    launch.stdin = Some(include_str!("postgres/sizes.sql").to_owned());
+    Ok(launch)
+}
+
 /// Returns the URL of another database of the same server.
 pub(crate) fn url_of(layout: &Layout, database: &str) -> Result<String> {
     let (url, own) = (url(layout)?, format!("/{OWNER}"));

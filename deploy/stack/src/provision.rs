@@ -108,7 +108,8 @@ fn missing() -> Vec<&'static Need> {
     TOOLCHAIN.iter().chain(SERVERS).filter(is_missing).collect()
 }
 
-fn found() -> Result<Tools> {
+/// Returns all programs of the stack; fails if one is missing.
+pub(crate) fn found() -> Result<Tools> {
     let names: Vec<_> = missing().iter().map(|need| need.name).collect();
     let tools = || {
         Some(Tools {

@@ -75,10 +75,10 @@ pub(super) fn accounts(layout: &Layout, node: &str, format: &[&str]) -> Result<P
     Ok(path)
 }
 
-/// Writes the arguments of the tool that changes an account's password, and returns the file's path. The tool comes as the
-/// nodes' account, which may do everything.
-pub(super) fn change_of_password(layout: &Layout, brokers: &str, account: &str, password: &str) -> Result<PathBuf> {
-    let (own, path) = (layout.config().join("kafka-tool.properties"), layout.config().join("kafka-tool.arguments"));
+/// Writes the settings with which Kafka's tools come as the nodes' account, which may do everything, and returns the
+/// file's path.
+pub(super) fn of_tools(layout: &Layout) -> Result<PathBuf> {
+    let path = layout.config().join("kafka-tool.properties");
     let authority = authority(&layout.certificates());
     let properties = [
         ("security.protocol", "SASL_SSL".to_owned()),
@@ -88,9 +88,15 @@ pub(super) fn change_of_password(layout: &Layout, brokers: &str, account: &str, 
         ("ssl.truststore.location", authority.display().to_string()),
     ];
     let properties = properties.map(|(key, value)| format!("{key}={value}\n"));
-    write_private(&own, &properties.concat())?;
+    write_private(&path, &properties.concat())?;
+    Ok(path)
+}
+
+/// Writes the arguments of the tool that changes an account's password, and returns the file's path.
+pub(super) fn change_of_password(layout: &Layout, brokers: &str, account: &str, password: &str) -> Result<PathBuf> {
+    let path = layout.config().join("kafka-tool.arguments");
     let change = format!("{MECHANISM}=[password={password}]");
-    let own = own.display().to_string();
+    let own = of_tools(layout)?.display().to_string();
     let arguments = [
         "org.apache.kafka.tools.ConfigCommand",
         "--bootstrap-server",
