@@ -286,3 +286,44 @@ async fn each_record(
     }
     Ok(readers)
 }
+
+#[cfg(test)]
+mod tests {
+    use schemas::record::{Claim, Epoch};
+
+    use super::*;
+
+    #[test]
+    fn the_logs_that_a_log_was_copied_from_are_found_in_their_copies() {
+        let claim = |url: &'static str| Record::Claim(Claim { nonce: 1, url: url.into(), partitions: None });
+        let commit = |origin: Option<&'static str>| {
+            Record::Commit(Commit {
+                epoch: Epoch { claim: 0, nonce: 1 },
+                seq: 1,
+                command_id: "c".into(),
+                at_ms: 0,
+                aggregate: "product/cd".into(),
+                version: 1,
+                events: Vec::new(),
+                fingerprint: 0,
+                cause: None,
+                trace: None,
+                origin: origin.map(Into::into),
+            })
+        };
+        let mut former = FormerLogs::default();
+        for (at, record) in [
+            ((0, 0), claim("copying:events")),
+            ((0, 1), commit(Some("k7x2.3-1042"))),
+            ((0, 2), commit(Some("abcd.1-2"))),
+            ((0, 3), claim("copied:events")),
+            ((0, 4), claim("http://127.0.0.1:1")),
+            ((0, 5), commit(None)),
+            ((1, 9), claim("copied:events")),
+        ] {
+            former.note(at, &record);
+        }
+        let ids: Vec<_> = former.ids.iter().map(ToString::to_string).collect();
+        assert_eq!((ids, former.ends), (vec!["abcd".to_owned(), "k7x2".to_owned()], BTreeMap::from([(0, 3), (1, 9)])));
+    }
+}
