@@ -544,6 +544,16 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
         Some(queries.get("/v1/products/cd").await).filter(|answer| price(answer) == 1177)
     });
     assert_eq!(answer.await.token(), old);
+    let probed = async |name: &str| {
+        let metrics = query_api.admin_client().get("/metrics").await.text;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{replica=\"0\"} "));
+        line.and_then(|value| value.parse::<f64>().ok())
+    };
+    eventually("the replica's lag is shown", async || {
+        (probed("stampede_replica_behind_seconds").await? > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(probed("stampede_replica_usable").await, Some(1.0));
 
     let postgres = Shop { postgres_url: server("TEST_POSTGRES_URL"), ..shop.clone() };
     postgres.sql(&format!("DROP DATABASE {}_copy WITH (FORCE)", shop.topic)).await;
@@ -551,6 +561,10 @@ async fn a_replica_that_is_behind_hides_nothing_from_a_token_and_nothing_from_re
         let answer = queries.get("/v1/products/cd").await;
         assert_eq!(answer.status, 200);
         (price(&answer) == 20).then_some(())
+    })
+    .await;
+    eventually("the replica is told to be unusable", async || {
+        (probed("stampede_replica_usable").await? == 0.0).then_some(())
     })
     .await;
 }
