@@ -18,7 +18,16 @@ use crate::stack::Stack;
 async fn the_edge_gives_every_command_a_key_and_hides_what_is_internal() {
     // Loopback is usually exempt from limits. Here all of it is limited except one address.
     let limits = ["commands=2", "batches=1", "lists=1", "histories=1"].map(|limit| ["--limit", limit]).concat();
-    let others = ["--unlimited", "127.0.0.1/32", "--cors-origin", "https://shop.example", "--access-log", "20"];
+    let others = [
+        "--unlimited",
+        "127.0.0.1/32",
+        "--cors-origin",
+        "https://shop.example",
+        "--access-log",
+        "20",
+        "--traced",
+        "100",
+    ];
     let stack = Stack::up_with(&[&limits[..], &others].concat()).await;
     let client = stack.client();
     let registered = json!({ "name": "A", "price_cents": 1, "stock": 1 });
@@ -388,6 +397,21 @@ async fn the_access_log_has_every_error_and_no_secret(stack: &Stack) {
     ] {
         assert_eq!(line[field], expected, "{field}: {line}");
     }
+    // A command without a trace gets one, which its event keeps.
+    let line = eventually("the request has a line", async || {
+        let named = [("x-request-id", "untraced")];
+        client.post_with("/v1/products/cd/restock", &named, json!({ "quantity": 1 })).await;
+        lines_of("untraced").pop()
+    })
+    .await;
+    let trace = line["traceparent"].as_str().unwrap().to_owned();
+    assert!(trace.len() == 55 && trace.starts_with("00-") && trace.ends_with("-01"), "{line}");
+    let answer = client.post("/v1/products/cd/restock", json!({ "quantity": 1 })).await;
+    let token = answer.token();
+    let fresh = [("consistency-token", token.as_str()), ("prefer", "wait=10")];
+    let history = client.get_with("/v1/products/cd/history", &fresh).await.json();
+    let traces: Vec<_> = history.as_array().unwrap().iter().map(|event| event["traceparent"].as_str()).collect();
+    assert!(traces.contains(&Some(&trace)) && traces.iter().all(Option::is_some), "{traces:?}");
     let text = stack.text_of_log("access");
     assert!(!text.contains("hidden"), "{text}");
     assert!(line["seconds"].is_number() && line["stands_for"].is_u64(), "{line}");

@@ -19,6 +19,7 @@ use crate::border::Border;
 use crate::build;
 use crate::exit::Misuse;
 use crate::http::{self, Limits, WhenFull};
+use crate::instance;
 use crate::listeners::{Listener, Listeners};
 use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
@@ -106,6 +107,15 @@ impl AdminServer {
     /// The server keeps running after shutdown is requested, so that a drain can be observed: `/readyz` then answers
     /// 503, which takes the instance out of load balancing. [`AdminHandle::stop`] ends the server.
     pub fn serve(self, shutdown: Shutdown) -> Result<AdminHandle, AdminError> {
+        // Here rather than in each line, which would be longer by a half. Collectors add the process to lines anyway.
+        tracing::info!(
+            service.name = self.about.service,
+            service.instance.id = instance::name(self.about.service, self.local_addr),
+            service.version = build::VERSION,
+            build.commit = build::COMMIT,
+            build.profile = build::PROFILE,
+            "started"
+        );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AdminError::Start)?;
         let tcp = {
             let _inside = runtime.enter();

@@ -67,7 +67,7 @@ pub fn init_logs(env: &Env) -> Result<(), EnvError> {
     Ok(())
 }
 
-/// A log format that appends the id of the current request to a line.
+/// A log format that appends the ids of the current request and of its trace to a line.
 struct OfRequest<E> {
     format: LogFormat,
     event: E,
@@ -83,16 +83,23 @@ where
         let Some(id) = request_id() else { return self.event.format_event(context, writer, event) };
         let mut line = String::new();
         self.event.format_event(context, Writer::new(&mut line), event)?;
-        writer.write_str(&with_request(self.format, &line, id.as_str()))
+        writer.write_str(&with_request(self.format, &line, id.as_str(), id.trace()))
     }
 }
 
-/// Appends the request id to a formatted line. An id needs no escaping.
-fn with_request(format: LogFormat, line: &str, id: &str) -> String {
-    match (format, line.strip_suffix("}\n")) {
-        (LogFormat::Json, Some(open)) => format!("{open},\"request.id\":\"{id}\"}}\n"),
-        (LogFormat::Json | LogFormat::Text, _) => format!("{} request.id={id}\n", line.trim_end_matches('\n')),
+/// Appends the ids of the request and of its trace to a formatted line. An id needs no escaping.
+fn with_request(format: LogFormat, line: &str, id: &str, trace: Option<&str>) -> String {
+    let (line, is_json) = match (format, line.strip_suffix("}\n")) {
+        (LogFormat::Json, Some(open)) => (open, true),
+        (LogFormat::Json | LogFormat::Text, _) => (line.trim_end_matches('\n'), false),
+    };
+    let mut text = line.to_owned();
+    for (name, id) in [("request.id", Some(id)), ("trace.id", trace)] {
+        if let Some(id) = id {
+            text += &if is_json { format!(",\"{name}\":\"{id}\"") } else { format!(" {name}={id}") };
+        }
     }
+    text + if is_json { "}\n" } else { "\n" }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -323,9 +330,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_about_a_request_ends_with_its_id() {
-        assert_eq!(with_request(LogFormat::Json, "{\"a\":1}\n", "r"), "{\"a\":1,\"request.id\":\"r\"}\n");
-        assert_eq!(with_request(LogFormat::Text, "INFO a={}\n", "r"), "INFO a={} request.id=r\n");
+    fn a_line_about_a_request_ends_with_its_ids() {
+        let json = |trace| with_request(LogFormat::Json, "{\"a\":1}\n", "r", trace);
+        assert_eq!(json(None), "{\"a\":1,\"request.id\":\"r\"}\n");
+        assert_eq!(json(Some("t")), "{\"a\":1,\"request.id\":\"r\",\"trace.id\":\"t\"}\n");
+        let text = |trace| with_request(LogFormat::Text, "INFO a={}\n", "r", trace);
+        assert_eq!(text(None), "INFO a={} request.id=r\n");
+        assert_eq!(text(Some("t")), "INFO a={} request.id=r trace.id=t\n");
     }
 
     #[test]

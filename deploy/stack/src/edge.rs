@@ -88,6 +88,7 @@ fn config(layout: &Layout, tools: &Tools, size: &Size) -> Config {
         limits: size.limits.clone(),
         origins: size.origins.clone(),
         access_log: AccessLog { file: layout.log(ACCESS_LOG), lines: size.access_log },
+        traced_percent: size.traced_percent,
         staff_token: size.secure.then(|| layout.staff_token_in_shell()),
     }
 }

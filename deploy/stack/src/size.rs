@@ -62,6 +62,9 @@ pub struct Wanted {
     /// rush one line stands for a hundred requests beyond that, and 0 switches the log off
     #[arg(long, default_value_t = access_log::LINES, value_name = "LINES", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     access_log: u32,
+    /// Share of the requests without a `traceparent` that get one at the edge
+    #[arg(long, default_value_t = access_log::TRACED_PERCENT, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(..=100))]
+    traced: u8,
     /// Also start Prometheus with the alerts, and Alertmanager
     #[arg(long)]
     observe: bool,
@@ -112,6 +115,7 @@ impl Default for Wanted {
             limits: Limits::default(),
             origins: Origins::default(),
             access_log: access_log::LINES,
+            traced: access_log::TRACED_PERCENT,
             observe: false,
             servers_only: false,
             as_built: false,
@@ -140,6 +144,8 @@ pub struct Size {
     pub origins: Origins,
     /// Lines of the access log a second and worker, before lines are left out.
     pub access_log: u32,
+    /// Share of the requests without a trace that get one, in percent.
+    pub traced_percent: u8,
     /// Set if Prometheus and Alertmanager run as well.
     pub observe: bool,
     pub servers_only: bool,
@@ -249,6 +255,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         cores: millicores,
         payment_window: payment_window_secs,
         access_log,
+        traced: traced_percent,
         observe,
         servers_only,
         as_built,
@@ -269,6 +276,7 @@ fn size(wanted: &Wanted, fixed: Option<Fixed>) -> Result<Size> {
         limits,
         origins,
         access_log,
+        traced_percent,
         observe,
         servers_only,
         as_built,

@@ -5,6 +5,15 @@ use std::path::PathBuf;
 /// Default number of lines a second, more than a shop without a rush has.
 pub(crate) const LINES: u32 = 100;
 
+/// Default share of the requests without a trace that get one, in percent.
+pub(crate) const TRACED_PERCENT: u8 = 1;
+
+/// Returns the lines of nginx's `split_clients` that select this share of the requests.
+pub(super) fn traced(percent: u8) -> String {
+    // nginx takes no 0 %.
+    if percent == 0 { String::new() } else { format!("        {percent}%  1;") }
+}
+
 /// File and sampling of the access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AccessLog {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::access_log::AccessLog;
+use super::access_log::{AccessLog, traced};
 use super::limits::Limits;
 use super::origins::Origins;
 
@@ -39,6 +39,8 @@ pub(super) struct Config {
     pub(super) limits: Limits,
     pub(super) origins: Origins,
     pub(super) access_log: AccessLog,
+    /// Share of the requests without a trace that get one, in percent.
+    pub(super) traced_percent: u8,
     /// Shell words that print the token of staff; `None` if everyone may send their commands.
     pub(super) staff_token: Option<String>,
 }
@@ -88,6 +90,7 @@ impl Config {
             ("connections", (files / 2).min(2 * CONNECTIONS).to_string()),
             ("partitions", self.partitions.to_string()),
             ("access_log", self.access_log.directives()),
+            ("traced", traced(self.traced_percent)),
             ("staff", self.staff_token.as_ref().map_or_else(String::new, |token| staff_header(token))),
         ];
         values.extend(self.wires());
@@ -152,6 +155,7 @@ mod tests {
             limits: Limits::default(),
             origins: Origins::default(),
             access_log: AccessLog { file: PathBuf::from("access.log"), lines: 0 },
+            traced_percent: 1,
             staff_token: None,
         }
     }

@@ -203,6 +203,7 @@ impl Settings {
             limits: self.limits.clone(),
             origins: self.origins.clone(),
             access_log: AccessLog { file: "/dev/stdout".into(), lines: self.access_log_lines },
+            traced_percent: self.traced_percent,
             // Its services listen beyond loopback, where they want the token.
             staff_token: Some("$STAFF_TOKEN".to_owned()),
         }

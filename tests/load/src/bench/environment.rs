@@ -120,6 +120,7 @@ pub(super) fn on_empty_stack_of<T>(
         origins: Origins::default(),
         // The systems that it is compared with have none either.
         access_log: 0,
+        traced_percent: 0,
         observe: false,
         servers_only: false,
         as_built,

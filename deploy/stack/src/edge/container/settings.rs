@@ -45,6 +45,8 @@ pub(super) struct Settings {
     /// `ACCESS_LOG_LINES`: lines of the access log that each worker writes a second to the standard output before it
     /// leaves lines out; 0 switches it off.
     pub(super) access_log_lines: u32,
+    /// `TRACED_PERCENT`: share of the requests without a `traceparent` that get one; 0 to 100.
+    pub(super) traced_percent: u8,
     /// `SHUTDOWN_GRACE_MS`: time for requests in flight to finish at shutdown.
     pub(super) grace: Duration,
     /// `EDGE_PORT`: first of two ports on loopback, for the list of instances, and for the edge itself and probes.
@@ -97,11 +99,13 @@ impl Settings {
                 .pair("TLS_CA_FILE", "SERVICES_TLS_NAME")?
                 .map(|(authority, name)| ServicesTls { authority: authority.into(), name }),
             access_log_lines: read.or("ACCESS_LOG_LINES", &access_log::LINES.to_string())?,
+            traced_percent: read.or("TRACED_PERCENT", &access_log::TRACED_PERCENT.to_string())?,
             grace: Duration::from_millis(read.or("SHUTDOWN_GRACE_MS", "10000")?),
             port: read.or("EDGE_PORT", "8088")?,
             folder: read.or("EDGE_DIR", "/var/lib/edge")?,
             source: read.or("EDGE_SOURCE", "/usr/local/share/edge")?,
         };
+        ensure!(settings.traced_percent <= 100, "TRACED_PERCENT must be from 0 to 100");
         ensure!((1..u16::MAX).contains(&settings.port), "EDGE_PORT must be from 1 to 65534");
         settings.check_listener()?;
         Ok(settings)
@@ -182,6 +186,7 @@ mod tests {
             ("QUERY_APIS", ","),
             ("EVENTS_PARTITIONS", "many"),
             ("ACCESS_LOG_LINES", "-1"),
+            ("TRACED_PERCENT", "101"),
             ("LIMITS", "rows"),
             ("UNLIMITED", "all"),
             ("CORS_ORIGINS", "shop.example"),
