@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use chassis::clock::now_ms;
 use chassis::exit::Misuse;
 use chassis::kafka::KafkaSettings;
@@ -71,53 +71,42 @@ impl Archiver {
     /// for example, other records may be there.
     fn compare_last(&self, end: &End) -> anyhow::Result<()> {
         let Some(archived) = self.folder.last_frame(end.stream)? else { return Ok(()) };
-        let (low, high) = self.bounds(end.stream)?;
+        self.until(end)?;
         let (topic, last, mut frame) = (end.stream.topic(&self.topic), end.next - 1, Vec::new());
-        if (low..high).contains(&last) {
-            self.reader.read((&topic, end.stream.partition), last..end.next, &|| false, |message| {
-                Frame::of(message).encode(&mut frame);
-                Ok(())
-            })?;
-        }
+        self.reader.read((&topic, end.stream.partition), last..end.next, &|| false, |message| {
+            Frame::of(message).encode(&mut frame);
+            Ok(())
+        })?;
         if frame == archived {
             return Ok(());
         }
         let reason = format!(
-            "partition {} of {topic:?} has another record at offset {last} than the archive, or none: it is another \
-             history. Archive it to another folder",
+            "partition {} of {topic:?} has another record at offset {last} than the archive: it is another history. \
+             Archive it to another folder",
             end.stream.partition
         );
         Err(Misuse::new(reason).into())
     }
 
-    fn bounds(&self, stream: Stream) -> anyhow::Result<(i64, i64)> {
-        let topic = stream.topic(&self.topic);
+    /// Returns the offset behind the last record of a partition.
+    fn until(&self, End { stream, next, .. }: &End) -> anyhow::Result<i64> {
+        let (partition, topic) = (stream.partition, stream.topic(&self.topic));
         // Logs of early builds have no topic of exceptions, and some never get one.
-        if !stream.is_log && self.reader.partitions(&topic)? == 0 {
-            return Ok((0, 0));
+        let exists = stream.is_log || self.reader.partitions(&topic)? > 0;
+        let (low, high) = if exists { self.reader.bounds(&topic, partition)? } else { (0, 0) };
+        if low > *next {
+            let gone = format!("partition {partition} of {topic:?} begins at offset {low}: the archive needs {next}");
+            return Err(Misuse::new(gone).into());
         }
-        self.reader.bounds(&topic, stream.partition)
+        // A new leader may know of the end a moment later.
+        ensure!(high >= *next, "partition {partition} of {topic:?} ends before {high}, and the archive before {next}");
+        Ok(high)
     }
 
     /// Copies to the end that the log has now, until `is_over` says so.
     pub(super) fn pass(&mut self, is_over: &dyn Fn() -> bool, tell: &dyn Fn(String)) -> anyhow::Result<Pass> {
         let began_ms = now_ms();
-        let mut until = Vec::new();
-        for End { stream, next, .. } in &self.ends {
-            let (low, high) = self.bounds(*stream)?;
-            let (partition, topic) = (stream.partition, stream.topic(&self.topic));
-            let refused = match () {
-                () if low > *next => {
-                    format!("begins at offset {low}, and the archive lacks the records from {next} on")
-                }
-                () if high < *next => format!("ends before offset {high}, but the archive has records before {next}"),
-                () => {
-                    until.push(high);
-                    continue;
-                }
-            };
-            return Err(Misuse::new(format!("partition {partition} of {topic:?} {refused}")).into());
-        }
+        let until = self.ends.iter().map(|end| self.until(end)).collect::<anyhow::Result<Vec<_>>>()?;
         let missing = self.ends.iter().zip(&until).map(|(end, until)| until.abs_diff(end.next)).sum();
         let mut meter = Meter::new(missing, tell);
         for (end, until) in self.ends.iter_mut().zip(until) {

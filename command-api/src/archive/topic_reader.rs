@@ -32,8 +32,13 @@ impl TopicReader {
     pub(super) fn partitions(&self, topic: &str) -> anyhow::Result<u32> {
         let metadata = self.consumer.fetch_metadata(Some(topic), ANSWERS_WITHIN);
         let metadata = metadata.context("read the topic's metadata from Kafka")?;
-        let found = metadata.topics().first().filter(|topic| topic.error().is_none());
-        Ok(u32::try_from(found.map_or(0, |topic| topic.partitions().len()))?)
+        let Some(found) = metadata.topics().first() else { return Ok(0) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None => Ok(u32::try_from(found.partitions().len())?),
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => Ok(0),
+            // Such as a topic without a leader after a restart.
+            Some(error) => bail!("Kafka cannot describe the topic {topic:?} now: {error}"),
+        }
     }
 
     /// Returns the offset of the first record, and the one behind the last.
