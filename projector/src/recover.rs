@@ -25,6 +25,10 @@ use crate::reactor::begin::Past;
 use crate::{App, snapshots};
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Time within which partitions have leaders after a start of the brokers.
+const LED_WITHIN: Duration = Duration::from_secs(10);
+/// Number of events below which the start takes most of the time.
+const WORTH_A_RATE: u64 = 10_000;
 /// Interval between lines about the progress.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,9 +50,10 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
     let Recovered { records, events, open, deadlines, parked } = recover(config, |line| println!("{line}")).await?;
     snapshots::prepare::run(&config.postgres).await?;
     let secs = began.elapsed().as_secs_f64();
-    let million = secs / (events.max(1) as f64 / 1e6);
+    let million = secs / (events as f64 / 1e6);
+    let rate = if events < WORTH_A_RATE { String::new() } else { format!(": {million:.1} s for a million events") };
     println!("log          {records} records with {events} events");
-    println!("time         {secs:.1} s: {million:.1} s for a million events");
+    println!("time         {secs:.1} s{rate}");
     println!("reactions    {open} records have open ones; the reactors send these, and no others, once they run");
     println!("deadlines    {deadlines} set");
     println!("keys         commands of the last {} s are known again", config.window.as_secs());
@@ -62,7 +67,7 @@ pub async fn run(config: &Config) -> anyhow::Result<()> {
 /// # Errors
 /// Also fails if a reactor has begun with these tables, or they have records that the log lacks.
 pub async fn recover(config: &Config, tell: impl Fn(String)) -> anyhow::Result<Recovered> {
-    let ends = ends(&config.kafka, &config.topic.name).await?;
+    let ends = await_ends(config).await?;
     let client = chassis::postgres::connect(&config.postgres, "", "projector recover").await?;
     are_to_be_filled(&client, &ends).await?;
     let shutdown = Shutdown::new();
@@ -91,6 +96,17 @@ pub async fn recover(config: &Config, tell: impl Fn(String)) -> anyhow::Result<R
     })
 }
 
+/// Returns the ends of the log's partitions. For a moment, a broker that has just started may not lead them.
+async fn await_ends(config: &Config) -> anyhow::Result<Vec<i64>> {
+    let began = Instant::now();
+    loop {
+        match ends(&config.kafka, &config.topic.name).await {
+            Err(_) if began.elapsed() < LED_WITHIN => tokio::time::sleep(LOOK_EVERY).await,
+            told => return told,
+        }
+    }
+}
+
 /// Returns the settings of a projector that folds everything, reacts to nothing, and takes no port of another one.
 fn alone(config: &Config) -> anyhow::Result<Config> {
     let admin_addr = "127.0.0.1:0".parse().context("an address of the loopback interface")?;
@@ -111,7 +127,8 @@ async fn are_to_be_filled(client: &Client, ends: &[i64]) -> anyhow::Result<()> {
         if view == REACTOR && (next > 0 || revision > 0) {
             return Err(Misuse::new(
                 "a reactor has begun with these tables, which therefore are not lost. If they are not to be trusted, \
-                 stop the projectors, replace the database by an empty one, and run `projector migrate`",
+                 stop the projectors, replace the database by an empty one, and run `projector migrate` (`cargo stack \
+                 recover --drop` does all of it)",
             )
             .into());
         }
