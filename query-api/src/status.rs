@@ -43,7 +43,7 @@ const BEHIND: Duration = Duration::from_secs(10);
 /// The latest overview; `None` until the first look.
 pub(crate) type Latest = watch::Receiver<Option<Arc<Overview>>>;
 
-/// What one look has found.
+/// The findings of one look.
 struct Look {
     own: Instance,
     /// Empty if Postgres does not answer.
@@ -53,7 +53,7 @@ struct Look {
     views: Vec<ViewLag>,
 }
 
-/// How far a view lags behind the log in each server; `None` if that is unknown.
+/// Lag of a view behind the log in each server; `None` if that is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 struct ViewLag {
     view: &'static str,

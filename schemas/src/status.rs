@@ -98,7 +98,7 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// What an instance reports of itself.
+/// The report of an instance about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub version: String,
@@ -114,7 +114,7 @@ pub struct Report {
     pub problems: Vec<Problem>,
 }
 
-/// What an instance needs to report of itself, from its start on.
+/// The facts that an instance reports of itself from its start on.
 #[derive(Debug)]
 pub struct Observer {
     pub version: &'static str,

@@ -26,9 +26,9 @@ const REACTORS: [&str; 2] = ["reactor", "deadlines"];
 /// The state of the whole system, serialized.
 #[derive(Debug, Clone)]
 pub(crate) struct Overview {
-    /// For clients.
+    /// Answer for clients.
     pub(crate) public: Bytes,
-    /// For operators.
+    /// Answer for operators.
     pub(crate) detailed: Bytes,
 }
 
@@ -40,7 +40,7 @@ enum State {
     Down,
 }
 
-/// What earlier looks have found.
+/// The findings of earlier looks.
 #[derive(Debug, Default)]
 pub(super) struct History {
     seen: Seen,

@@ -32,12 +32,12 @@ const REBALANCES_WITHIN: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// When a member learns that the group takes partitions away.
+/// The moment at which a member learns that the group takes partitions away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Losses {
-    /// When the rebalance begins: for services whose members request partitions from their previous owner.
+    /// The beginning of the rebalance: for services whose members request partitions from their previous owner.
     AtOnce,
-    /// When the rebalance ends, up to a second later, and others have the partitions, so that these never stand still:
+    /// The end of the rebalance, up to a second later, when others have the partitions, so that these never stand still:
     /// for services in which two members may have a partition for a moment.
     AtTheEnd,
 }

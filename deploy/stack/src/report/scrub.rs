@@ -54,7 +54,7 @@ const SECRET_NAMES: [&str; 4] = ["password", "token", "secret", "credential"];
 /// Beginnings of further lines about an error of Postgres, which have values of rows and statements.
 const POSTGRES_DETAILS: [&str; 5] = ["DETAIL:", "STATEMENT:", "CONTEXT:", "QUERY:", "HINT:"];
 
-/// What to remove besides what looks like an id or a secret.
+/// Texts to remove, besides those that look like an id or a secret.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scrubber {
     /// Texts and their replacements, in this order.
