@@ -18,12 +18,16 @@ const RUNBOOKS: &str = "deploy/RUNBOOKS.md";
 const PATH: (&str, &str) = (BOOK, "From nothing to a secured, scaled and upgraded system");
 const FIRST_ROUND_TRIP: (&str, &str) = ("README.md", "Try it");
 const SETTINGS: (&str, &str) = (BOOK, "Settings");
+const STATUS: (&str, &str) = (BOOK, "Status");
+const LOG_LEVELS: (&str, &str) = (BOOK, "Log levels");
+const ARCHIVE: (&str, &str) = (BOOK, "Archive");
 const RECOVERY: (&str, &str) = (BOOK, "Recovery");
 const EXCEPTIONS: (&str, &str) = (RUNBOOKS, "A partition is halted");
 const JARS: (&str, &str) = (BOOK, "Kafka's jars");
 
 /// Sections whose commands the tests below run, but for those in [`NOT_RUN`].
-const RUN: [(&str, &str); 6] = [PATH, FIRST_ROUND_TRIP, SETTINGS, RECOVERY, EXCEPTIONS, JARS];
+const RUN: [(&str, &str); 9] =
+    [PATH, FIRST_ROUND_TRIP, SETTINGS, STATUS, LOG_LEVELS, ARCHIVE, RECOVERY, EXCEPTIONS, JARS];
 
 const GATES: &str = "the gates run these tests and checks";
 const MEASURES: &str = "measures for minutes, on a machine that does nothing else";
@@ -145,7 +149,7 @@ fn is_as_shown(line: &str, wanted: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stack_without_its_postgres_is_recovered_from_its_log() {
+async fn a_stack_that_lost_everything_is_recovered_from_the_archive_of_its_log() {
     let stack = Stack::up().await;
     let commands = stack.client();
     let register = json!({ "name": "Kind of Blue", "price_cents": 1177, "stock": 100 });
@@ -161,7 +165,11 @@ async fn a_stack_without_its_postgres_is_recovered_from_its_log() {
         .await
     };
     let before = has("confirmed").await;
-    let printed = Shell::as_built(&stack).run(&to_run(RECOVERY)).await;
+    let shell = Shell::as_built(&stack);
+    let printed = shell.run(&[to_run(STATUS), to_run(LOG_LEVELS)].concat()).await;
+    assert!(printed[0].contains("command-api") && printed[2].contains("query_api=debug"), "{printed:?}");
+    shell.run(&to_run(ARCHIVE)).await;
+    let printed = shell.run(&to_run(RECOVERY)).await;
     assert!(printed[0].contains("0 records have open ones") && printed[0].contains("1 set"), "{}", printed[0]);
     assert_eq!(has("confirmed").await, before);
 }

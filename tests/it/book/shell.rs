@@ -15,6 +15,8 @@ use crate::stack::{Stack, base_port};
 
 /// Address of the edge in the documents.
 const EDGE: &str = "127.0.0.1:8080";
+/// Address of query-api-1's admin listener in the documents, and its distance from the base port.
+const ADMIN: (&str, u16) = ("127.0.0.1:18229", 229);
 /// Line that precedes the output of each command.
 const NEXT: &str = "=== next command";
 
@@ -39,6 +41,7 @@ impl Shell {
              case \"$1 $2\" in\n\
              up*) shift; set -- up --as-built \"$@\";;\n\
              recover*) shift; set -- recover --as-built \"$@\";;\n\
+             restore*) shift; set -- restore --as-built \"$@\";;\n\
              'deploy HEAD') set -- deploy '{built}';;\n\
              esac\n\
              CARGO=true exec '{stack_program}' --profile dev {} \"$@\"",
@@ -85,11 +88,12 @@ impl Shell {
     /// Runs the commands in one shell, each of which has to succeed and to print what its document says. Returns what
     /// each has printed.
     pub(super) async fn run(&self, commands: &[Command]) -> Vec<String> {
-        let own = format!("127.0.0.1:{}", base_port());
+        let local = |port| format!("127.0.0.1:{port}");
+        let (own, own_admin) = (local(base_port()), local(base_port() + ADMIN.1));
         let mut script =
             String::from("exec 2>&1\nset -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n");
         for command in commands {
-            script += &format!("echo '{NEXT}'\n{}\n", command.text.replace(EDGE, &own));
+            script += &format!("echo '{NEXT}'\n{}\n", command.text.replace(EDGE, &own).replace(ADMIN.0, &own_admin));
         }
         let mut shell = process::Command::new("bash");
         // Cargo sets them for this test. For another build they would be a reason to compile again.
