@@ -1,6 +1,6 @@
--- What each running instance last reported of itself. It is worth nothing after a crash of the server, and is complete again
--- within seconds: nothing of it goes into the write-ahead log.
-CREATE UNLOGGED TABLE instances (
+-- The last report of each running instance about itself. An unlogged table would save the write-ahead log a row every few
+-- seconds, and could not be read, or copied by a backup, on a replica.
+CREATE TABLE instances (
     instance text PRIMARY KEY CHECK (length(instance) <= 300),
     service text NOT NULL CHECK (length(service) <= 100),
     seen timestamptz NOT NULL DEFAULT now(),
