@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 const IDLE_POLL: Duration = Duration::from_millis(100);
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
-/// The same where reading waits for it; it is tried again.
+/// Time limit where reading waits for the answer; the question is asked again.
 const COMPARED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Limits up to which a batch grows until it is taken. On an idle log, batches are single records.

@@ -1,4 +1,4 @@
-//! What this instance reports of itself.
+//! The report of this instance about itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

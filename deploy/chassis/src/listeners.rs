@@ -24,7 +24,7 @@ pub struct ListenerSettings {
     /// Files of the certificate and of its key, if the service has one.
     certificate: Option<(PathBuf, PathBuf)>,
     is_plaintext_allowed: bool,
-    /// Those of the service's clients as well.
+    /// All files with certificates that this service uses, as a server or a client.
     certificate_files: CertificateFiles,
 }
 

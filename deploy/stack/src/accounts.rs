@@ -71,7 +71,7 @@ impl Account {
     }
 }
 
-/// What the servers of a secured stack are set up with.
+/// The accounts and certificates with which the servers of a secured stack are set up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Secured<'a> {
     pub(crate) certificates: &'a Certificates,

@@ -51,7 +51,7 @@ struct WritesStopped {
     copy: Duration,
     /// The starts of the query-apis.
     readers: Duration,
-    /// Those of the command-apis.
+    /// The starts of the command-apis.
     owners: Duration,
 }
 

@@ -17,7 +17,7 @@ use crate::redis;
 use crate::row::{Loaded, Row, RowKey};
 use crate::single_flight::SingleFlight;
 
-/// How long an ended load can still be joined: requests that missed in Redis before the row was filled there start no
+/// Time for which an ended load can still be joined: requests that missed in Redis before the row was filled there start no
 /// further load. An ended load serves no token that it does not show.
 const LINGER: Duration = Duration::from_millis(100);
 

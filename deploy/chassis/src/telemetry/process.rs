@@ -1,4 +1,4 @@
-//! What this process takes of its machine, from Linux's `/proc`, under the names that Prometheus's own clients use.
+//! Processor time and memory of this process, from Linux's `/proc`, under the names that Prometheus's own clients use.
 
 use std::fs;
 
